@@ -238,6 +238,38 @@ send-twice = true
     assert_eq!(blocks, [1, 1, 2, 2].map(Some));
 }
 
+#[test]
+fn an_error_without_a_transfer_is_doubled_too() {
+    let rules = "[doubled]
+networks = '127.0.2.0/24'
+read = '!secret'
+send-twice = true
+";
+    for args in [&[][..], &["--single-port"]] {
+        let server = start(rules, &[&NEVER, args].concat());
+        server.file("secret", b"x");
+        let mut requests = vec![
+            (rrq("missing", &[]), 1),
+            (rrq("secret", &[]), 2),
+            (wrq("secret", &[]), 6),
+            (rrq("missing/", &[]), 2),
+            (rrq("", &[]), 4),
+        ];
+        if !args.is_empty() {
+            requests.push((data(1, b"x"), 5));
+        }
+        for (request, code) in requests {
+            let doubled = client(&server, "127.0.2.1");
+            let (first, tid) = doubled.ask(&request);
+            assert_eq!(first.error_code(), Some(code), "{args:?}");
+            assert_eq!(doubled.expect_from(tid), first, "{args:?}");
+            let other = client(&server, "127.0.1.1");
+            other.ask(&request);
+            server.assert_quiet(&other);
+        }
+    }
+}
+
 /// Uploads `file` with this window size, without retransmits; returns how long that
 /// took.
 fn upload(server: &Server, address: &str, file: &[u8], window: usize) -> Duration {

@@ -143,13 +143,7 @@ impl Policy {
         peer: SocketAddr,
         interface: Option<u32>,
     ) -> Result<Granted<'_>, Refusal> {
-        let client = Client::at(peer, interface);
-        let mut work = Work::default();
-        let section = self.rules.as_ref().and_then(|live| {
-            let find = || live.hardware(now, client.address, &mut work);
-            live.rules.section(&client, find)
-        });
-        self.allowance.borrow_mut().spend(work, peer.ip());
+        let section = self.section_of(now, peer, interface);
         let name = self.root.name(request.filename, request.direction)?;
         if section.is_some_and(|section| !section.allows(&name, request.direction)) {
             return Err(StorageError::NOT_ALLOWED.into());
@@ -162,6 +156,32 @@ impl Policy {
             lines: Vec::new(),
             section: section.cloned(),
         })
+    }
+
+    /// Whether the rules have every datagram to `peer` sent twice. `interface` is as for
+    /// [`Policy::settle`].
+    pub fn sends_twice(&self, now: Instant, peer: SocketAddr, interface: Option<u32>) -> bool {
+        let rules = self.rules.as_ref();
+        rules.is_some_and(|it| it.rules.sends_twice())
+            && self
+                .section_of(now, peer, interface)
+                .is_some_and(|it| it.settings.send_twice)
+    }
+
+    /// The section of the rules that holds for `peer`.
+    fn section_of(
+        &self,
+        now: Instant,
+        peer: SocketAddr,
+        interface: Option<u32>,
+    ) -> Option<&Rc<Section>> {
+        let live = self.rules.as_ref()?;
+        let client = Client::at(peer, interface);
+        let mut work = Work::default();
+        let find = || live.hardware(now, client.address, &mut work);
+        let section = live.rules.section(&client, find);
+        self.allowance.borrow_mut().spend(work, peer.ip());
+        section
     }
 
     /// Charges each client what listing directories for its uploads has cost, as far as

@@ -1,5 +1,5 @@
 //! ERRORs without a transfer: to malformed requests, to strangers, and to requests
-//! that are refused.
+//! that are refused. The rules may have them sent twice.
 //!
 //! Must not: decide what is refused.
 
@@ -12,6 +12,7 @@ use super::REQUEST_LEN;
 use super::floor::Floor;
 use super::ports::Via;
 use crate::net::{Destination, ListenSocket, Received};
+use crate::policy::Policy;
 use crate::protocol::transfer::MAX_DATAGRAM;
 use crate::session::{Heading, UNKNOWN_TRANSFER};
 use crate::table::Endpoint;
@@ -25,6 +26,7 @@ pub(super) fn answer_malformed(
     via: Via<'_>,
     endpoint: &Endpoint,
     error: ParseError,
+    policy: &Policy,
     floor: &mut Floor,
 ) {
     let peer = endpoint.peer;
@@ -36,7 +38,8 @@ pub(super) fn answer_malformed(
     floor.counters.malformed += 1;
     debug!("{peer}: malformed request: {error}");
     if floor.resources.ingress.nonsense.take(now, peer.ip()) {
-        answer(now, via, endpoint, ErrorCode::IllegalOperation, text, floor);
+        let code = ErrorCode::IllegalOperation;
+        answer(now, via, endpoint, code, text, policy, floor);
     } else {
         floor.counters.unanswered += 1;
     }
@@ -48,6 +51,7 @@ pub(super) fn turn_stranger_away(
     now: Instant,
     socket: &ListenSocket,
     datagram: &Received<'_>,
+    policy: &Policy,
     floor: &mut Floor,
 ) {
     let payload = datagram.head(REQUEST_LEN);
@@ -62,7 +66,7 @@ pub(super) fn turn_stranger_away(
                 listener: socket,
                 interface: datagram.interface,
             };
-            turn_away(now, via, &endpoint, floor);
+            turn_away(now, via, &endpoint, policy, floor);
         }
         (Ok(_), _) => floor.counters.strangers += 1,
         (Err(_), _) => floor.counters.garbage += 1,
@@ -70,25 +74,33 @@ pub(super) fn turn_stranger_away(
 }
 
 /// RFC 1350 §4: a peer that sends DATA of a transfer that isn't here is told so.
-pub(super) fn turn_away(now: Instant, via: Via<'_>, endpoint: &Endpoint, floor: &mut Floor) {
+pub(super) fn turn_away(
+    now: Instant,
+    via: Via<'_>,
+    endpoint: &Endpoint,
+    policy: &Policy,
+    floor: &mut Floor,
+) {
     floor.counters.strangers += 1;
     let client = endpoint.peer.ip();
     if floor.resources.ingress.nonsense.take(now, client) {
         let code = ErrorCode::UnknownTransferId;
-        answer(now, via, endpoint, code, UNKNOWN_TRANSFER, floor);
+        answer(now, via, endpoint, code, UNKNOWN_TRANSFER, policy, floor);
     } else {
         floor.counters.unanswered += 1;
     }
 }
 
 /// One ERROR without a transfer, from the listen port if there is room, else from a
-/// socket of its own. Lost if it can't be sent at once: the client asks again.
+/// socket of its own. Lost if it can't be sent at once: the client asks again. If the
+/// rules say so for this client, it goes out twice.
 pub(super) fn answer(
     now: Instant,
     via: Via<'_>,
     endpoint: &Endpoint,
     code: ErrorCode,
     text: &str,
+    policy: &Policy,
     floor: &mut Floor,
 ) {
     let mut packet = [0; MAX_DATAGRAM];
@@ -97,6 +109,24 @@ pub(super) fn answer(
     if let Some(trace) = floor.resources.ingress.trace {
         trace(endpoint.peer, Heading::Sent, packet);
     }
+    let peer = endpoint.peer;
+    match send(now, via, endpoint, packet, floor) {
+        Ok(()) if policy.sends_twice(now, peer, via.interface) => {
+            // The loss of the copy does no harm.
+            let _ = send(now, via, endpoint, packet, floor);
+        }
+        Ok(()) => {}
+        Err(error) => floor.count_socket_error("send", peer, &error),
+    }
+}
+
+fn send(
+    now: Instant,
+    via: Via<'_>,
+    endpoint: &Endpoint,
+    packet: &[u8],
+    floor: &mut Floor,
+) -> io::Result<()> {
     let &Endpoint { peer, local } = endpoint;
     let sent = if floor.may_send_error(now, via.listener, peer.ip()) {
         via.listener
@@ -104,14 +134,11 @@ pub(super) fn answer(
     } else {
         Err(io::ErrorKind::WouldBlock.into())
     };
-    let sent = match sent {
+    match sent {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             floor.answer_apart(packet, endpoint, via)
         }
         other => other,
-    };
-    if let Err(error) = sent {
-        floor.count_socket_error("send", peer, &error);
     }
 }
 

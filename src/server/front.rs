@@ -406,7 +406,7 @@ impl Front {
                     } else if is_listener {
                         self.requests.handle(now, socket, &datagram, floor);
                     } else {
-                        turn_stranger_away(now, socket, &datagram, floor);
+                        turn_stranger_away(now, socket, &datagram, self.requests.policy(), floor);
                     }
                 }
                 slot += 1;

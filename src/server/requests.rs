@@ -188,10 +188,10 @@ impl Requests {
             // DATA is answered, an ACK isn't: tftp-hpa acknowledges ERRORs, from the
             // port that its next request comes from as well.
             Ok(Packet::Data { .. }) if floor.listeners_carry_transfers() => {
-                turn_away(now, via, &endpoint, floor);
+                turn_away(now, via, &endpoint, self.policy(), floor);
             }
             Ok(_) => floor.counters.foreign += 1,
-            Err(error) => answer_malformed(now, via, &endpoint, error, floor),
+            Err(error) => answer_malformed(now, via, &endpoint, error, self.policy(), floor),
         }
     }
 
@@ -508,7 +508,7 @@ impl Requests {
         };
         floor.counters.refused += 1;
         if self.refusals.take(now, peer.ip()) {
-            answer(now, via, endpoint, code, text, floor);
+            answer(now, via, endpoint, code, text, &self.opener.policy, floor);
         } else {
             floor.counters.unanswered += 1;
         }

@@ -288,6 +288,11 @@ impl ClientRules {
         })
     }
 
+    /// Whether some clients are sent every datagram twice.
+    pub(super) fn sends_twice(&self) -> bool {
+        self.sections.iter().any(|it| it.settings.send_twice)
+    }
+
     /// Whether some transfers use the listening port.
     fn has_single_port(&self) -> bool {
         let mut sections = self.sections.iter();
