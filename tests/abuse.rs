@@ -168,6 +168,42 @@ fn one_client_gets_its_share_and_leaves_the_rest_to_others() {
     assert_eq!(greedy[0].read("f").unwrap(), file);
 }
 
+/// Many boot ROMs never send the last ACK. Their next request doesn't wait for it.
+#[test]
+fn a_download_that_lacks_only_its_last_ack_gives_way_to_its_clients_next() {
+    for mode in [None, Some("--single-port")] {
+        let args = ["-t", "60000", "--max-sessions-per-client", "1"];
+        let args: Vec<_> = args.into_iter().chain(mode).collect();
+        let server = Server::start(&args);
+        server.file("f", &content(1, BLOCK + 1));
+        server.file("long", &content(1, 3 * BLOCK));
+        let fetch = |name| {
+            let rom = RawClient::new(&server);
+            let (_, tid) = rom.ask_data(&rrq(name, &[]));
+            assert_eq!(rom.say(&ack(1), tid).data_block(), Some(2));
+            (rom, tid)
+        };
+        let [first, second, (long, tid)] = ["f", "f", "long"].map(fetch);
+        for (rom, _) in [first, second] {
+            let line = &server.wait_ended(rom.addr(), 1)[0];
+            assert!(
+                line.contains("outcome=completed last_ack=missing"),
+                "{line}"
+            );
+        }
+        // What isn't sent yet doesn't give way.
+        let next = RawClient::new(&server);
+        next.send(&rrq("f", &[]));
+        let dropped = |line: &str| line.contains("of one client") && line.contains("dropped=1");
+        assert!(server.wait_for_log(dropped, PATIENCE).is_some());
+        assert_eq!(next.recv_now(), None, "{mode:?}");
+        long.send_to(&error(0, "enough"), tid);
+        server.wait_ended(long.addr(), 1);
+        assert_eq!(counter(&server, "evicted"), 0);
+        assert_eq!(counter(&server, "last_ack_missing"), 2);
+    }
+}
+
 #[test]
 fn forged_requests_use_up_nobodys_share() {
     let server = Server::start(&["-t", "60000", "--max-sessions-per-client", "4"]);

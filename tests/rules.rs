@@ -395,6 +395,41 @@ max-sessions = 2
 }
 
 #[test]
+fn in_a_full_section_what_lacks_only_its_last_ack_gives_way_to_its_clients_next() {
+    let rules = "[one]
+networks = '127.0.1.0/24'
+max-sessions = 1
+";
+    let server = start(rules, &NEVER);
+    server.file("f", &[1; BLOCK + 1]);
+    server.file("long", &[1; 3 * BLOCK]);
+    let fetch = |name| {
+        let rom = client(&server, "127.0.1.1");
+        let (_, tid) = rom.ask_data(&rrq(name, &[]));
+        assert_eq!(rom.say(&ack(1), tid).data_block(), Some(2));
+        rom
+    };
+    let first = fetch("f");
+    // Another client can't know that the first has its file.
+    let other = client(&server, "127.0.1.2");
+    other.send(&rrq("f", &[]));
+    server.assert_quiet(&other);
+    let second = fetch("f");
+    let _long = fetch("long");
+    for rom in [first, second] {
+        let line = &server.wait_ended(rom.addr(), 1)[0];
+        assert!(
+            line.contains("outcome=completed last_ack=missing"),
+            "{line}"
+        );
+    }
+    // What isn't sent yet doesn't give way.
+    let next = client(&server, "127.0.1.1");
+    next.send(&rrq("f", &[]));
+    server.assert_quiet(&next);
+}
+
+#[test]
 fn a_refusal_by_a_section_says_so_in_the_log() {
     let server = start("[all]\nread = '!secret'\n", &[]);
     server.file("secret", &[1]);

@@ -476,6 +476,15 @@ impl Sender {
         self.end < self.fresh()
     }
 
+    /// See [`super::transfer::Transfer::lacks_last_ack`].
+    pub(super) fn lacks_last_ack(&self) -> bool {
+        matches!(self.state, State::Sending)
+            && self.exchange.is_server()
+            && self.exchange.is_verified()
+            && self.base == self.end
+            && self.all_sent()
+    }
+
     pub(super) fn abort(&mut self, failure: Failure) {
         if matches!(self.state, State::Opening { .. } | State::Sending) {
             self.exchange.fail(failure);

@@ -191,6 +191,15 @@ impl Transfer {
         }
     }
 
+    /// A server has sent all of its file, and only the ACK of the last block is missing,
+    /// which many clients never send. A pure getter.
+    pub fn lacks_last_ack(&self) -> bool {
+        match self {
+            Self::Sender(sender) => sender.lacks_last_ack(),
+            Self::Receiver(_) => false,
+        }
+    }
+
     /// Nothing will be sent or awaited any more.
     pub fn is_closed(&self) -> bool {
         match self {

@@ -30,7 +30,7 @@ use crate::log::event::Event;
 use crate::net::ListenSocket;
 use crate::net::pool::STORM;
 use crate::policy::rules::Section;
-use crate::protocol::transfer::Failure;
+use crate::protocol::transfer::{Failure, Outcome};
 use crate::session::shaper::Shaper;
 use crate::session::unproved::UnprovedRate;
 use crate::session::{
@@ -38,12 +38,16 @@ use crate::session::{
 };
 use crate::table::rate::network;
 use crate::table::{
-    Admission, AfterTurn, Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _,
+    Admission, AfterTurn, Client, Endpoint, Fingerprint, SessionKey, Sessions, Tracked as _,
 };
 use crate::wire::packet::{Direction, ErrorCode};
 
 /// The ERROR for a client that has as many transfers as it may.
 const CROWDED: Failure = Failure::new(ErrorCode::NotDefined, "Too many transfers at once");
+
+/// How a transfer ends that gives way to the next of a client that never sent its last
+/// ACK.
+const LAST_ACK_MISSING: Ending<'_> = Ending::Outcome(&Outcome::LastAckMissing);
 
 /// The most due sessions that have their turn before sockets are read again. After a
 /// network was away for a second all sessions are due, and answers come in meanwhile.
@@ -442,13 +446,48 @@ impl Floor {
         let sessions = &mut self.sessions;
         sessions.set_open_files(self.files.count());
         match sessions.after_turn(key, is_newly_verified, clock::now, random) {
-            AfterTurn::Stays if is_newly_verified && self.pacing.is_overfull(key) => {
-                self.turn_away(key);
-            }
             AfterTurn::Stays => {}
-            AfterTurn::Crowded => self.turn_away(key),
+            AfterTurn::Crowded => {
+                self.turn_away(key);
+                return;
+            }
+            AfterTurn::Concludes(sent) => {
+                self.end_session(sent, LAST_ACK_MISSING);
+                // There may still be too many of all clients.
+                self.make_way_after_turn(key, is_newly_verified);
+                return;
+            }
             AfterTurn::Evicts(key) => self.end_session(key, Ending::Evicted),
         }
+        if is_newly_verified && self.pacing.is_overfull(key) {
+            self.make_way_in_section(key);
+        }
+    }
+
+    /// The same where the session's section has too many.
+    fn make_way_in_section(&mut self, key: SessionKey) {
+        let client = self.sessions.endpoint(key).map(|it| it.peer.ip());
+        let pacing = &self.pacing;
+        let sent = client.and_then(|client| {
+            let may_end = |sent| sent != key && pacing.are_alike(sent, key);
+            let random = self.random.number();
+            self.sessions.all_sent(Client::of(client), random, may_end)
+        });
+        match sent {
+            Some(sent) => self.end_session(sent, LAST_ACK_MISSING),
+            None => self.turn_away(key),
+        }
+    }
+
+    /// Whether a client may have another session that keeps to `section`: there is room,
+    /// or one of its own there lacks only its last ACK.
+    pub(super) fn has_room_in(&mut self, section: &Section, client: IpAddr) -> bool {
+        if !section.is_full() {
+            return true;
+        }
+        let may_end = |key| self.pacing.counts_in(key, section);
+        let (client, random) = (Client::of(client), self.random.number());
+        self.sessions.all_sent(client, random, may_end).is_some()
     }
 
     /// Ends a session whose client has proved to be there and has as many sessions as

@@ -34,6 +34,9 @@ use crate::wire::packet::{Direction, ErrorCode, Mode, Request};
 /// Why a request is dropped where a file can't be opened.
 const NO_DESCRIPTOR: &str = "the limit of open files is reached";
 
+/// Why a request is dropped where a section of the rules has its `max-sessions`.
+const FULL_SECTION: &str = "the limit of sessions of its section of the rules is reached";
+
 /// Why an upload is dropped that anybody could have forged.
 const NO_UPLOAD_TIME: &str = "uploads have had their share of the time; give each transfer a port, \
      of 1024 or more: nobody can forge uploads then";
@@ -141,7 +144,11 @@ impl Opener {
         };
         let granted = self.settle(asked, given, floor)?;
         let section = granted.section.as_deref();
-        let terms = Terms::of(section, self.limits, self.config).map_err(NoSession::Crowded)?;
+        let client = asked.endpoint.peer.ip();
+        if section.is_some_and(|it| !floor.has_room_in(it, client)) {
+            return Err(NoSession::Crowded(FULL_SECTION));
+        }
+        let terms = Terms::of(section, self.limits, self.config);
         let mode = if terms.octet { Mode::Octet } else { named.mode };
         let asked = &AdmittedRequest {
             request: &Request { mode, ..named },

@@ -113,6 +113,18 @@ impl Pacing {
         account.is_some_and(|it| it.counted.is_some() && it.section.is_overfull())
     }
 
+    /// Whether the session counts among those of this section.
+    pub(super) fn counts_in(&self, key: SessionKey, section: &Section) -> bool {
+        let account = self.sessions.get(&key);
+        account.is_some_and(|it| it.counted.is_some() && it.section.is_same(section))
+    }
+
+    /// Whether both sessions count among those of one section.
+    pub(super) fn are_alike(&self, key: SessionKey, other: SessionKey) -> bool {
+        let other = self.sessions.get(&other);
+        other.is_some_and(|it| it.counted.is_some() && self.counts_in(key, &it.section))
+    }
+
     /// The session has ended.
     pub(super) fn end(&mut self, key: SessionKey) {
         if !self.sessions.is_empty() {

@@ -28,14 +28,7 @@ pub(super) struct Terms {
 impl Terms {
     /// The terms of the command line (`limits`, `config`), changed by those of
     /// `section`.
-    ///
-    /// # Errors
-    /// The section has as many transfers as it may.
-    pub(super) fn of(
-        section: Option<&Section>,
-        limits: Limits,
-        config: Config,
-    ) -> Result<Self, &'static str> {
+    pub(super) fn of(section: Option<&Section>, limits: Limits, config: Config) -> Self {
         let mut terms = Self {
             limits,
             config,
@@ -45,11 +38,8 @@ impl Terms {
             send_twice: false,
         };
         let Some(section) = section else {
-            return Ok(terms);
+            return terms;
         };
-        if section.is_full() {
-            return Err("the limit of sessions of its section of the rules is reached");
-        }
         let settings = &section.settings;
         terms.limits = settings.limits(&limits);
         if let Some(timeout) = settings.timeout {
@@ -62,6 +52,6 @@ impl Terms {
         terms.octet = settings.octet;
         terms.single_port = settings.single_port == Some(true);
         terms.send_twice = settings.send_twice;
-        Ok(terms)
+        terms
     }
 }

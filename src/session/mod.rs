@@ -248,6 +248,10 @@ impl<P: Port, S: Store, R: ReadAt> Tracked for Session<P, S, R> {
         self.transfer.is_over() && (!self.blocked || self.is_closed())
     }
 
+    fn lacks_last_ack(&self) -> bool {
+        self.transfer.lacks_last_ack()
+    }
+
     fn unverified_since(&self) -> Option<Instant> {
         (!self.transfer.progress().verified).then_some(self.started)
     }

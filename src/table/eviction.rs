@@ -134,7 +134,8 @@ impl<S: Tracked> Sessions<S> {
     /// `None`: it may have another.
     pub(super) fn share_of(&self, client: Client, now: Instant, random: u32) -> Option<Admission> {
         let counts = self.by_client.as_ref()?.of(client);
-        if counts.verified as usize >= self.per_client {
+        let is_crowded = counts.verified as usize >= self.per_client;
+        if is_crowded && self.all_sent(client, random, |_| true).is_none() {
             return Some(Admission::Crowded);
         }
         if (counts.unverified as usize) < UNVERIFIED_OF_CLIENT {
@@ -145,6 +146,22 @@ impl<S: Tracked> Sessions<S> {
             since.is_some_and(|it| now.saturating_duration_since(it) >= UNVERIFIED_GRACE)
         });
         Some(given.map_or(Admission::Crowded, |(key, _)| Admission::Evicts(key)))
+    }
+
+    /// Of a client's sessions that lack only their last ACK, the one that has for longest,
+    /// of those looked at: the client has moved on. It ends when another session of the
+    /// client needs its place and the peer of that one has answered, so no forged request
+    /// ends it. `may_end` tells which ones may.
+    pub fn all_sent(
+        &self,
+        client: Client,
+        random: u32,
+        may_end: impl Fn(SessionKey) -> bool,
+    ) -> Option<SessionKey> {
+        let all = self.some_of(client, random);
+        let sent = all.filter(|(key, entry)| entry.session.lacks_last_ack() && may_end(*key));
+        let sent = sent.filter_map(|(key, entry)| Some((entry.session.quiet_since()?, key)));
+        sent.min().map(|(_, key)| key)
     }
 
     /// Up to [`LOOKED_AT`] sessions of a client, from where `random` points.

@@ -98,6 +98,8 @@ pub enum AfterTurn {
     /// The client has proved to be there, and has more sessions than it may: this one
     /// ends, and the client is told so.
     Crowded,
+    /// The same, but the one with this key lacks only its last ACK: it ends instead.
+    Concludes(SessionKey),
     /// The peer has answered for the first time, and there are too many sessions: the
     /// one with this key gives way. It may be the same session.
     Evicts(SessionKey),
@@ -227,7 +229,8 @@ impl<S: Tracked> Sessions<S> {
 
     /// Limits each [`Client`] to this many sessions at once. Those that are over don't
     /// count, nor do those whose peer has never answered, which may be forged: see
-    /// [`Sessions::is_crowded`].
+    /// [`Sessions::is_crowded`]. One that lacks only its last ACK gives way to the next
+    /// whose peer answers: see [`Sessions::all_sent`].
     #[must_use]
     pub fn with_client_limit(mut self, sessions: usize) -> Self {
         self.per_client = sessions;
@@ -438,7 +441,9 @@ impl<S: Tracked> Sessions<S> {
         if !was_unverified || !is_verified() {
             AfterTurn::Stays
         } else if self.is_crowded(key) {
-            AfterTurn::Crowded
+            let client = self.endpoint(key).map(client_of);
+            let sent = client.and_then(|it| self.all_sent(it, random(), |sent| sent != key));
+            sent.map_or(AfterTurn::Crowded, AfterTurn::Concludes)
         } else if self.is_overfull() {
             // A peer that has proved to be there comes before those that are over or
             // silent; if all others are as real as it is, it came last and goes.

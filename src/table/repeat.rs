@@ -86,6 +86,10 @@ mod tests {
             self.over
         }
 
+        fn lacks_last_ack(&self) -> bool {
+            false
+        }
+
         fn unverified_since(&self) -> Option<Instant> {
             if self.verified {
                 None

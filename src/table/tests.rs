@@ -9,6 +9,7 @@ use super::*;
 struct Probe {
     deadline: Option<Instant>,
     over: bool,
+    lacks_last_ack: bool,
     unverified_since: Option<Instant>,
     quiet_since: Option<Instant>,
     light: bool,
@@ -23,6 +24,10 @@ impl Tracked for Probe {
 
     fn is_over(&self) -> bool {
         self.over
+    }
+
+    fn lacks_last_ack(&self) -> bool {
+        self.lacks_last_ack
     }
 
     fn unverified_since(&self) -> Option<Instant> {
@@ -654,6 +659,52 @@ fn a_client_limit_holds_and_unverified_sessions_do_not_count() {
         change(&mut table, last, |it| it.over = true);
         assert_eq!(ask(&table, read), New, "{ip}: one is over");
     }
+}
+
+/// A client that has sent its next request doesn't wait for the one before. It counts on
+/// until the client has proved that it is there, so that no forger ends it.
+#[test]
+fn what_lacks_only_its_last_ack_gives_way_to_its_clients_next() {
+    let (read, now) = (Fingerprint::of(READ), origin());
+    let mut table = Sessions::new(9, now).with_client_limit(2);
+    let from = |port: u16| Endpoint {
+        peer: (Ipv4Addr::LOCALHOST, port).into(),
+        local: Ipv4Addr::LOCALHOST.into(),
+    };
+    let ask = |table: &Sessions<_>| table.admit(&from(9), read, now, 1);
+    let sent = |after| Probe {
+        lacks_last_ack: true,
+        ..quiet(now + millis(after))
+    };
+    let (running, first, last) = (quiet(now), sent(1), sent(2));
+    let keys = [(1, first), (2, last)].map(|(port, it)| table.insert(from(port), read, it));
+    assert_eq!(ask(&table), Admission::New);
+    let next = [3, 4, 5].map(|port| table.insert(from(port), read, unverified(now)));
+    let [proved, second, third] = next.map(|key| {
+        change(&mut table, key, |it| *it = running);
+        let after = table.after_turn(key, true, || now, || 1);
+        if let AfterTurn::Concludes(key) = after {
+            table.remove(key);
+        }
+        after
+    });
+    assert_eq!(proved, AfterTurn::Concludes(keys[0]), "the longest");
+    assert_eq!(second, AfterTurn::Concludes(keys[1]));
+    assert_eq!(third, AfterTurn::Crowded);
+    assert_eq!(ask(&table), Admission::Crowded);
+    // Another client's doesn't help, nor what isn't quiet, nor the new one itself.
+    let other = Endpoint {
+        peer: (Ipv4Addr::BROADCAST, 1).into(),
+        ..from(1)
+    };
+    table.insert(other, read, first);
+    change(&mut table, next[0], |it| {
+        (it.lacks_last_ack, it.quiet_since) = (true, None);
+    });
+    assert_eq!(ask(&table), Admission::Crowded);
+    change(&mut table, next[2], |it| *it = first);
+    let after = table.after_turn(next[2], true, || now, || 1);
+    assert_eq!(after, AfterTurn::Crowded);
 }
 
 /// Forged requests in a client's name don't lock it out, nor do they end transfers that

@@ -11,6 +11,10 @@ pub trait Tracked {
     /// request of its endpoint may take its place.
     fn is_over(&self) -> bool;
 
+    /// Whether all has been sent and only the last answer is missing, which many clients
+    /// never send.
+    fn lacks_last_ack(&self) -> bool;
+
     /// Since when its peer has owed its first answer; `None` once it has come.
     /// Until then the peer may be somebody else's forgery.
     fn unverified_since(&self) -> Option<Instant>;

@@ -142,6 +142,10 @@ impl Tracked for Boot {
         self.blocks == self.last
     }
 
+    fn lacks_last_ack(&self) -> bool {
+        false
+    }
+
     fn unverified_since(&self) -> Option<Instant> {
         (!self.is_verified).then_some(self.started)
     }

@@ -186,6 +186,11 @@ impl Section {
         }
     }
 
+    /// Whether it is this section, perhaps as it was before the file was read again.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.sessions, &other.sessions)
+    }
+
     /// Whether the limit of transfers is reached.
     pub fn is_full(&self) -> bool {
         let max = self.settings.max_sessions;

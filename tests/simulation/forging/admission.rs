@@ -310,17 +310,25 @@ impl Forging {
         if done.is_unfinished {
             self.server.postpone(key);
         }
+        self.make_way(key, !before.verified);
+    }
+
+    fn make_way(&mut self, key: SessionKey, is_newly_verified: bool) {
         self.server.count_files();
         let now = self.net.instant();
         let random = || self.random.next() as u32;
         let sessions = &mut self.server.sessions;
-        match sessions.after_turn(key, !before.verified, || now, random) {
+        match sessions.after_turn(key, is_newly_verified, || now, random) {
             AfterTurn::Stays => {}
             AfterTurn::Crowded => {
                 if let Some(session) = self.server.sessions.get_mut(key) {
                     session.abort(Failure::new(ErrorCode::NotDefined, "Too many"));
                 }
                 self.turn(key, Cause::Resumed, &[], Session::transmit);
+            }
+            AfterTurn::Concludes(sent) => {
+                self.end(sent);
+                self.make_way(key, is_newly_verified);
             }
             AfterTurn::Evicts(key) => {
                 self.displace(key);
