@@ -429,6 +429,25 @@ max-sessions = 1
     server.assert_quiet(&next);
 }
 
+/// A board that is reset asks again from the same port.
+#[test]
+fn in_a_full_section_a_client_may_replace_its_own_transfer() {
+    let rules = "[one]
+networks = '127.0.1.0/24'
+max-sessions = 1
+";
+    let server = start(rules, &NEVER);
+    server.file("f", &[1; 3 * BLOCK]);
+    server.file("g", b"g");
+    let board = client(&server, "127.0.1.1");
+    let (_, tid) = board.ask_data(&rrq("f", &[]));
+    assert_eq!(board.say(&ack(1), tid).data_block(), Some(2));
+    let (answer, _) = board.ask_patiently(&rrq("g", &[]));
+    assert_eq!(answer, Packet::Data(1, b"g".to_vec()));
+    let line = &server.wait_ended(board.addr(), 1)[0];
+    assert!(line.contains("outcome=replaced"), "{line}");
+}
+
 #[test]
 fn a_refusal_by_a_section_says_so_in_the_log() {
     let server = start("[all]\nread = '!secret'\n", &[]);

@@ -480,12 +480,17 @@ impl Floor {
     }
 
     /// Whether a client may have another session that keeps to `section`: there is room,
-    /// or one of its own there lacks only its last ACK.
-    pub(super) fn has_room_in(&mut self, section: &Section, client: IpAddr) -> bool {
-        if !section.is_full() {
+    /// or one of its own there `gives_way` to it, or lacks only its last ACK.
+    pub(super) fn has_room_in(
+        &mut self,
+        section: &Section,
+        client: IpAddr,
+        gives_way: Option<SessionKey>,
+    ) -> bool {
+        let may_end = |key| self.pacing.counts_in(key, section);
+        if !section.is_full() || gives_way.is_some_and(may_end) {
             return true;
         }
-        let may_end = |key| self.pacing.counts_in(key, section);
         let (client, random) = (Client::of(client), self.random.number());
         self.sessions.all_sent(client, random, may_end).is_some()
     }

@@ -144,8 +144,8 @@ impl Opener {
         };
         let granted = self.settle(asked, given, floor)?;
         let section = granted.section.as_deref();
-        let client = asked.endpoint.peer.ip();
-        if section.is_some_and(|it| !floor.has_room_in(it, client)) {
+        let (client, gives_way) = (asked.endpoint.peer.ip(), asked.gives_way.map(|it| it.0));
+        if section.is_some_and(|it| !floor.has_room_in(it, client, gives_way)) {
             return Err(NoSession::Crowded(FULL_SECTION));
         }
         let terms = Terms::of(section, self.limits, self.config);
