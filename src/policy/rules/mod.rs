@@ -144,8 +144,8 @@ pub struct Section {
     write: Globs,
     /// What holds for its transfers.
     pub settings: Settings,
-    /// Transfers of clients that have answered, without those that are over. When the file is read again, the
-    /// new section of the same name takes over this count.
+    /// Transfers of clients that have answered, without those that are over. When the file
+    /// is read again, the new section of the same name takes over this count.
     pub sessions: Rc<Cell<u32>>,
     /// Without the feature no section can be made.
     #[cfg(not(feature = "rules"))]
