@@ -5,9 +5,8 @@
 //! handles in this order: session sockets, signals, the supervisor's orders, sessions
 //! with work left over, a few of the files that are being counted, datagrams relayed by
 //! an older process, listen sockets and shared ports, deadlines, the helper, the
-//! watchdog's sign, the status port. Sockets
-//! come before deadlines, since an ACK that is already in the kernel beats its timeout.
-//! Without sessions the loop sleeps until a request or a signal comes, or until
+//! watchdog's sign, the status port. Sockets come before deadlines, since an ACK that is
+//! already in the kernel beats its timeout. Without sessions the loop sleeps until a request or a signal comes, or until
 //! something rare is due: closing sockets of the pool, writing log lines that were held
 //! back, a sign for the watchdog, the idle exit.
 //!
